@@ -1,0 +1,419 @@
+"""The main job's phases, one after another, over parts that are ready.
+
+    start        the voice that was named, where one was
+    rank         every stock voice against the target
+    interpolate  on and beyond the lines between the best of them, where asked for
+    mean         the mean of the best of them
+    walk         from the best of all these
+
+Knows how the phases hang together and which files a run leaves behind; knows nothing of where
+models, voices and recordings come from, nor of terminals.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kvw import __version__, audio, voice
+from kvw.errors import RunError, SettingsError
+from kvw.files import write_json
+from kvw.objective import VoiceObjective
+from kvw.optimizers import Optimizer, Outcome, Proposals, Walk
+from kvw.run import Run
+from kvw.score import Scorer
+from kvw.search import Best, Clock, Step, search
+from kvw.settings import Settings
+from kvw.space import FullSpace, MixtureSpace, OffsetSpace, Space
+from kvw.synth.synthesizer import Synthesizer, Utterance
+from kvw.voice import Voice
+
+Vectors = NDArray[np.float64]
+
+# KVoiceWalk's interpolation: the midpoint plus alpha times half the difference.
+ALPHAS = tuple(round(tenth / 10, 1) for tenth in range(-15, 16))
+# Two weight vectors nearer than this are one voice.
+_SAME_WEIGHTS_DECIMALS = 9
+# Phases whose vectors are weights of the stock voices.
+_MIXTURE_PHASES = ("rank", "interpolate", "mean")
+
+
+class Observer:
+    """Watches a job; this one keeps quiet."""
+
+    def notice(self, message: str) -> None:
+        """Something the user should know, in one sentence."""
+
+    def phase(self, name: str, n_generations: int | None, settings: Settings, clock: Clock) -> None:
+        """A phase begins; it has at most that many generations."""
+
+    def step(self, step: Step) -> None:
+        """A generation ended."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a job works with: settings made objects."""
+
+    settings: Settings
+    model_id: str
+    stock: Sequence[Voice]
+    starting_voice: Voice | None
+    synthesizer: Synthesizer
+    utterances: Sequence[Utterance]
+    scorer: Scorer
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        run: the folder's path, with best.pt and best.wav in it.
+        model_id: the model that the voice belongs to.
+        start_name, start: the voice that the walk began with, and its score.
+        best: the score of the voice that it ended with.
+        n_steps, n_accepted: of the walk.
+        n_evaluations: candidates of all phases, rejected ones included.
+        elapsed_s: of work, interruptions left out.
+        ended: "step limit", "time limit" or "interrupted".
+    """
+
+    run: Run
+    model_id: str
+    start_name: str
+    start: Outcome
+    best: Outcome
+    n_steps: int
+    n_accepted: int
+    n_evaluations: int
+    elapsed_s: float
+    ended: str
+
+
+class Cloning:
+    """One run of the main job, new or resumed."""
+
+    def __init__(self, parts: Parts, run: Run, clock: Clock, observer: Observer):
+        self._parts = parts
+        self._run = run
+        self._clock = clock
+        self._observer = observer
+        self._spaces: dict[str, Space] = {}
+        self._best: Best | None = None
+        self._saved: Best | None = None
+        self._start: Best | None = None
+
+    def work(self) -> Result:
+        """All phases, then the last files and the summary.
+
+        A KeyboardInterrupt ends the phases early; what was found is kept.
+
+        Raises:
+            RunError: it was interrupted before one voice had a score.
+        """
+        interrupted = False
+        try:
+            self._phases()
+        except KeyboardInterrupt:
+            interrupted = True
+        if self._best is None:
+            raise RunError(
+                f"No voice has a score yet; go on with --resume {self._run.folder}"
+                if interrupted
+                else "Expected at least one voice that can be heard, and none could; "
+                "use other stock voices or another model"
+            )
+        self._save(None)
+        result = self._result(interrupted)
+        self._summarise(result)
+        return result
+
+    # The phases.
+
+    def _phases(self) -> None:
+        settings, stock = self._parts.settings, self._parts.stock
+        given = self._parts.starting_voice
+        if given is not None:
+            self._follow("start", MixtureSpace([given]), Proposals(np.ones((1, 1))))
+        if given is None or settings.space == "full":
+            self._follow("rank", MixtureSpace(stock), Proposals(np.eye(len(stock))))
+        if given is None:
+            if settings.interpolate_start:
+                self._interpolate()
+            self._mean()
+        start = self._start = self._start_of_walk()
+        base = Voice("base", self._decode(start)[0])
+        space = self._walk_space(base)
+        total = start.outcome.total
+        if total is None:  # the best of the phases before has a score
+            raise AssertionError("the walk starts from a voice without a score")
+        self._best = Best("walk", np.zeros(space.dim), start.outcome)
+        self._follow("walk", space, Walk(np.zeros(space.dim), total), settings.step_limit)
+
+    def _interpolate(self) -> None:
+        """Every pair of the best stock voices, on a grid of alphas; the best of each is kept."""
+        stock = self._parts.stock
+        space = MixtureSpace(stock)
+        scored = self._scored()
+        members = [int(np.argmax(weights)) for weights in self._population()]
+        pairs = list(itertools.combinations(members, 2))
+        proposals = [
+            weights
+            for a, b in pairs
+            for alpha in ALPHAS
+            if _key(weights := _interpolated(len(stock), a, b, alpha)) not in scored
+        ]
+        self._follow("interpolate", space, Proposals(_stack(proposals, len(stock))))
+        scored = self._scored()
+        for a, b in pairs:
+            tried = [
+                (outcome.total, alpha, weights)
+                for alpha in ALPHAS
+                if abs(alpha) != 1  # the two voices themselves
+                and (outcome := scored.get(_key(weights := _interpolated(len(stock), a, b, alpha))))
+                and outcome.total is not None
+            ]
+            if tried:
+                total, alpha, weights = max(tried, key=lambda one: one[0])
+                self._save_interpolated(stock[a], stock[b], alpha, total, space.decode(weights)[0])
+
+    def _save_interpolated(
+        self, a: Voice, b: Voice, alpha: float, total: float, tensor: torch.Tensor
+    ) -> None:
+        sign = "m" if alpha < 0 else "p"
+        name = voice.safe_name(f"{a.name}_to_{b.name}_{sign}{abs(round(alpha * 10)):02d}")
+        provenance = {"voices": [a.name, b.name], "alpha": alpha, "score": {"total": total}}
+        path = self._run.folder / "interpolated" / f"{name}.pt"
+        voice.save(Voice(name, tensor, model=self._parts.model_id, provenance=provenance), path)
+
+    def _mean(self) -> None:
+        """The mean of the population, where KVoiceWalk starts; scored like all others."""
+        population = self._population()
+        weights = population.mean(axis=0) if len(population) else None
+        n_stock = len(self._parts.stock)
+        new = weights is not None and _key(weights) not in self._scored()
+        proposals = [weights] if new and weights is not None else []
+        self._follow("mean", MixtureSpace(self._parts.stock), Proposals(_stack(proposals, n_stock)))
+
+    def _population(self) -> Vectors:
+        """Weights (n, voices) of the best mixtures by target similarity, best first."""
+        heard = [
+            (outcome.parts["target"], key)
+            for key, outcome in self._scored(but="mean").items()
+            if "target" in outcome.parts
+        ]
+        heard.sort(key=lambda one: -one[0])  # stable: equals stay in the order of the journal
+        limit = self._parts.settings.population_limit
+        return _stack([np.array(key) for _, key in heard[:limit]], len(self._parts.stock))
+
+    def _scored(self, but: str = "") -> dict[tuple[float, ...], Outcome]:
+        """Outcomes of all mixtures in the journal, by their weights."""
+        return {
+            _key(x): outcome
+            for phase in _MIXTURE_PHASES
+            if phase != but
+            for generation in self._run.of_phase(phase)
+            if generation.x is not None
+            for x, outcome in zip(generation.x, generation.outcomes, strict=True)
+        }
+
+    def _start_of_walk(self) -> Best:
+        """The voice that was named, or the best so far."""
+        if self._parts.starting_voice is not None:
+            [generation] = self._run.of_phase("start")
+            if generation.outcomes[0].total is None:
+                raise RunError(
+                    f"Expected a starting voice that can be heard, and the speech of "
+                    f"{self._parts.starting_voice.name} is not finite or silent; use another"
+                )
+            return Best("start", np.ones(1), generation.outcomes[0])
+        if self._best is None:
+            raise RunError(
+                "Expected at least one stock voice that can be heard, and none could; "
+                "use other stock voices or another model"
+            )
+        return self._best
+
+    def _walk_space(self, base: Voice) -> Space:
+        settings, stock = self._parts.settings, self._parts.stock
+        if len(stock) < 2:
+            raise SettingsError(
+                "Expected at least two stock voices, whose differences are the walk's directions, "
+                f"and got {len(stock)}; use another --voice_folder"
+            )
+        if settings.space == "offset":
+            return OffsetSpace(base, stock, settings.components)
+        population = self._population()
+        if len(population) < 2:  # one voice has no deviation: take that of all
+            return FullSpace(base, stock)
+        tensors = MixtureSpace(stock).decode(population)
+        return FullSpace(base, [Voice("population", tensor) for tensor in tensors])
+
+    def _follow(
+        self, phase: str, space: Space, optimizer: Optimizer, limit: int | None = None
+    ) -> None:
+        """Runs one phase and keeps the best candidate as it changes."""
+        self._spaces[phase] = space
+        settings = self._parts.settings
+        objective = VoiceObjective(
+            space,
+            self._parts.synthesizer,
+            self._parts.scorer,
+            self._parts.utterances,
+            settings.seed,
+        )
+        self._observer.phase(phase, limit, settings, self._clock)
+        for step in search(
+            phase,
+            space.name,
+            optimizer,
+            objective,
+            self._run,
+            seed=settings.seed,
+            clock=self._clock,
+            best=self._best,
+            max_generations=limit,
+            stop=self._is_time_over,
+        ):
+            self._best = step.best
+            if not step.replayed and self._best is not self._saved and self._best is not None:
+                product = step.product if step.improved else None
+                self._save(product)
+                if step.improved and phase == "walk" and settings.keep == "improvements":
+                    self._keep_improvement(step.n_done, product)
+            self._observer.step(step)
+
+    def _is_time_over(self) -> bool:
+        limit = self._parts.settings.time_limit
+        # One candidate is always evaluated: there must be something to give back.
+        return (
+            limit is not None and bool(self._run.generations) and self._clock.elapsed_s() >= limit
+        )
+
+    # What a run leaves behind.
+
+    def _decode(self, best: Best) -> torch.Tensor:
+        return self._spaces[best.phase].decode(best.x)
+
+    def _voice(self, best: Best, name: str) -> Voice:
+        settings = self._parts.settings
+        score = {"total": best.outcome.total, **best.outcome.parts}
+        provenance: dict[str, Any] = {
+            "target": str(settings.target_audio),
+            "score": score,
+            "phase": best.phase,
+            "space": self._spaces[best.phase].name,
+            "seed": settings.seed,
+            "settings": settings.to_dict(),
+            "kvw": __version__,
+        }
+        return Voice(name, self._decode(best)[0], self._parts.model_id, provenance)
+
+    def _speak(self, found: Voice) -> NDArray[np.float32]:
+        seed = self._parts.settings.seed
+        return self._parts.synthesizer.speak(found.tensor[None], self._parts.utterances[0], seed)[0]
+
+    def _save(self, product: object) -> None:
+        """best.pt, best.json and best.wav of the best candidate, unless they are there already."""
+        if self._best is None or self._best is self._saved:
+            return
+        found = self._voice(self._best, self._run.folder.name)
+        spoken = product if isinstance(product, np.ndarray) else self._speak(found)
+        voice.save(found, self._run.folder / "best.pt")
+        audio.save(self._run.folder / "best.wav", spoken)
+        self._saved = self._best
+
+    def _keep_improvement(self, n_step: int, product: object) -> None:
+        """Audio and tensor of an improvement, as KVoiceWalk leaves them."""
+        if self._best is None:
+            return
+        name = f"{self._run.folder.name}_step_{n_step:06d}"
+        found = self._voice(self._best, name)
+        folder = self._run.folder / "improvements"
+        voice.save(found, folder / f"{name}.pt")
+        spoken = product if isinstance(product, np.ndarray) else self._speak(found)
+        audio.save(folder / f"{name}.wav", spoken)
+
+    def _result(self, interrupted: bool) -> Result:
+        if self._best is None:
+            raise AssertionError("a result needs a best candidate")
+        start = self._start or self._best
+        walk = self._run.of_phase("walk")
+        bar = start.outcome.total or -np.inf
+        n_accepted = 0
+        for total in (generation.outcomes[0].total for generation in walk):
+            if total is not None and total > bar:
+                bar, n_accepted = total, n_accepted + 1
+        settings = self._parts.settings
+        limited = len(walk) >= settings.step_limit
+        ended = "interrupted" if interrupted else "step limit" if limited else "time limit"
+        return Result(
+            run=self._run,
+            model_id=self._parts.model_id,
+            start_name=self._name_of(start),
+            start=start.outcome,
+            best=self._best.outcome,
+            n_steps=len(walk),
+            n_accepted=n_accepted,
+            n_evaluations=sum(len(g.outcomes) for g in self._run.generations),
+            elapsed_s=self._clock.elapsed_s(),
+            ended=ended,
+        )
+
+    def _name_of(self, best: Best) -> str:
+        """What a person would call the voice that the walk started from."""
+        if best.phase == "start" and self._parts.starting_voice is not None:
+            return self._parts.starting_voice.name
+        if best.phase == "mean":
+            return "the mean of the best stock voices"
+        weights = {v.name: w for v, w in zip(self._parts.stock, best.x, strict=True) if w}
+        if len(weights) == 1:
+            return next(iter(weights))
+        return " ".join(f"{weight:+.2f} {name}" for name, weight in weights.items())
+
+    def _summarise(self, result: Result) -> None:
+        def as_dict(outcome: Outcome) -> dict[str, float | None]:
+            return {"total": outcome.total, **outcome.parts}
+
+        write_json(
+            self._run.folder / "summary.json",
+            {
+                "target": str(self._parts.settings.target_audio),
+                "model": result.model_id,
+                "voice": "best.pt",
+                "audio": "best.wav",
+                "before": {"voice": result.start_name, **as_dict(result.start)},
+                "after": as_dict(result.best),
+                "steps": result.n_steps,
+                "accepted": result.n_accepted,
+                "evaluations": result.n_evaluations,
+                "elapsed_s": round(result.elapsed_s, 1),
+                "ended": result.ended,
+                "audition": audition(self._run),
+            },
+        )
+
+
+def audition(run: Run) -> str:
+    """The command that speaks with a run's best voice."""
+    return f'--test_voice {run.folder / "best.pt"} --target_text "Any text you like."'
+
+
+def _interpolated(n: int, a: int, b: int, alpha: float) -> Vectors:
+    """Weights (n,) of the midpoint of voices a and b plus alpha times half their difference."""
+    weights = np.zeros(n)
+    weights[a], weights[b] = (1 - alpha) / 2, (1 + alpha) / 2
+    return weights
+
+
+def _key(weights: Vectors) -> tuple[float, ...]:
+    return tuple(np.round(weights, _SAME_WEIGHTS_DECIMALS) + 0.0)  # + 0.0: no negative zero
+
+
+def _stack(rows: Sequence[Vectors], dim: int) -> Vectors:
+    return np.array(rows, dtype=np.float64).reshape(-1, dim)
