@@ -63,7 +63,9 @@ def make_voice(settings: Settings, observer: Observer | None = None, out: Path =
     stock = models.stock_voices(model, settings.voice_folder)
     given = None
     if settings.starting_voice is not None:
-        [given] = models.owned([models.find_voice(settings.starting_voice, stock)], model.id)
+        [given] = models.owned(
+            [models.find_voice(settings.starting_voice, lambda: stock)], model.id
+        )
 
     name = voice.safe_name(settings.output_name or settings.target_audio.stem)
     with Run.create(out, name, settings.to_dict()) as run:
@@ -185,10 +187,15 @@ def speak(settings: Settings, test_voice: str, observer: Observer | None = None)
         words = text.read_text(settings.target_text, "--target_text")
     device = pick_device(settings.device)
     phonemes = Phonemizer(settings.lang_code).phonemize(words)
-    found = voice.load(Path(test_voice)) if Path(test_voice).exists() else None
-    model = _model_for(found, settings.model, device, observer)
-    if found is None:
-        found = models.find_voice(test_voice, models.stock_voices(model, settings.voice_folder))
+    asked: list[models.Model] = []  # loaded only where the voice is or blends a stock voice
+
+    def stock() -> Sequence[Voice]:
+        if not asked:
+            asked.append(models.load(settings.model, device, observer.notice))
+        return models.stock_voices(asked[0], settings.voice_folder)
+
+    found = models.find_voice(test_voice, stock)
+    model = asked[0] if asked else _model_of(found, settings.model, device, observer)
     synthesizer = Synthesizer(model.network)
     utterance = synthesizer.prepare(phonemes)
     [waveform] = synthesizer.speak(found.tensor[None], utterance, settings.seed)
@@ -198,13 +205,11 @@ def speak(settings: Settings, test_voice: str, observer: Observer | None = None)
     return Spoken(path, len(waveform) / audio.SAMPLE_RATE_HZ, model.id, phonemes.g2p)
 
 
-def _model_for(found: Voice | None, asked: str, device: str, observer: Observer) -> models.Model:
-    """The model that a voice belongs to, where it says so; else the one asked for."""
-    if found is None:
+def _model_of(found: Voice, asked: str, device: str, observer: Observer) -> models.Model:
+    """The model that a voice file says it belongs to; where it says none, the one asked for."""
+    if found.model is None and asked != "auto":
         return models.load(asked, device, observer.notice)
     if found.model is None:
-        if asked != "auto":
-            return models.load(asked, device, observer.notice)
         try:
             return models.load("kokoro", device, observer.notice)
         except ModelError as error:

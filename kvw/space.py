@@ -66,8 +66,8 @@ class MixtureSpace(Space):
     def encode(self, voice: Voice) -> Vectors:
         """The weights of least norm whose sum is nearest to `voice`."""
         flat = self._tensors.reshape(self.dim, -1)
-        weights: Vectors = np.linalg.lstsq(flat.T, _rows(voice).ravel(), rcond=None)[0]
-        return weights
+        weights = np.linalg.lstsq(flat.T, _rows(voice).ravel(), rcond=None)[0]
+        return np.asarray(weights, dtype=np.float64)
 
 
 class OffsetSpace(Space):

@@ -170,12 +170,12 @@ def load_archive(path: Path | str) -> list[Voice]:
             tensors = _read_zip(path)
         else:
             tensors = {path.stem: _read_raw(path)}
+        return _with_sidecar(path, tensors)
     except FileNotFoundError as error:
         raise VoiceError(f"There is no voice file {path}.") from error
     # ValueError: a name that no file system takes, such as one with a zero byte.
     except (OSError, ValueError) as error:
         raise VoiceError(f"The voice file {str(path)!r} cannot be read: {error}.") from error
-    return _with_sidecar(path, tensors)
 
 
 def load_folder(folder: Path | str) -> list[Voice]:
@@ -411,14 +411,17 @@ def _sidecar(format_name: str, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_sidecar(path: Path) -> list[dict[str, Any]] | None:
-    """The descriptions in the sidecar `path`; None where there is none, or another's JSON file."""
-    damaged = f"{path}, which describes the voice beside it, is damaged; remove it."
+    """The descriptions in the sidecar `path`; None where there is none, or another's JSON file.
+
+    Raises OSError where it is there but cannot be read.
+    """
+    damaged = f"{path}, which describes the voice beside it, is damaged; repair it or move it away."
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise VoiceError(f"{path} cannot be read: {error}.") from error
+    try:
+        value = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise VoiceError(damaged) from error
     format_name = value.get("format") if isinstance(value, dict) else None

@@ -263,15 +263,17 @@ def stock_voices(model: Model, folder: Path | None = None) -> list[Voice]:
     return model.voices() if folder is None else owned(load_folder(folder), model.id)
 
 
-def find_voice(text: str, stock: Sequence[Voice]) -> Voice:
-    """The voice that a path, a stock name or a blend of stock names stands for.
+def find_voice(text: str, stock: Callable[[], Sequence[Voice]]) -> Voice:
+    """The voice that a path, a stock name or a blend stands for.
+
+    `stock` gives the stock voices; it is called only where the text names one.
 
     Raises:
         VoiceError: no such file, name or blend.
     """
-    by_name = {voice.name: voice for voice in stock}
 
     def find(name: str) -> Voice:
+        by_name = {voice.name: voice for voice in stock()}
         if name not in by_name:
             near = difflib.get_close_matches(name, by_name, n=3) or sorted(by_name)[:3]
             raise VoiceError(

@@ -111,7 +111,8 @@ def random_network(config: Mapping[str, Any], seed: int = 0) -> Network:
     """
     with quiet_kokoro(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Network(config).eval()
+        network = Network(config)
+        network.eval()
     odds = _FRAMES_PER_PHONEME / (config["max_dur"] - _FRAMES_PER_PHONEME)
     with torch.no_grad():
         network.predictor.duration_proj.linear_layer.bias.fill_(math.log(odds))
