@@ -339,29 +339,29 @@ def _weights(value: str) -> tuple[float, ...]:
     return target, stability, features
 
 
-# The modes. Each imports the engine by itself: it takes seconds.
+# The modes. Each imports the engine by itself, while the terminal says that it is loading.
 
 
 def _make(settings: Settings) -> None:
-    from kvw import engine
-
     with _observer() as observer:
+        from kvw import engine
+
         result = engine.make_voice(settings, observer)
     _report(result)
 
 
 def _resume(folder: Path, changes: dict[str, Any]) -> None:
-    from kvw import engine
-
     with _observer() as observer:
+        from kvw import engine
+
         result = engine.resume_voice(folder, changes, observer)
     _report(result)
 
 
 def _speak(settings: Settings, test_voice: str) -> None:
-    from kvw import engine
-
     with _observer() as observer:
+        from kvw import engine
+
         spoken = engine.speak(settings, test_voice, observer)
     typer.echo(f"Wrote {spoken.path}: {spoken.duration_s:.1f} s, model {spoken.model_id}.")
 
@@ -374,9 +374,9 @@ def _export(settings: Settings) -> None:
 
 
 def _transcribe(path: Path, settings: Settings) -> None:
-    from kvw import engine
-
     with _observer() as observer:
+        from kvw import engine
+
         written = engine.transcribe_many(path, settings.lang_code, observer)
     typer.echo(f"Wrote {len(written)} texts.")
 
@@ -449,16 +449,14 @@ class _Plain:
         typer.echo(message)
 
     def phase(
-        self, name: str, n_generations: int | None, settings: Settings, clock: "Clock"
+        self, name: str, n_generations: int, time_limit_s: float | None, clock: "Clock"
     ) -> None:
-        self._name = name
-        self._limit = n_generations
+        self._name, self._limit = name, n_generations
 
     def step(self, step: "Step") -> None:
         if step.improved and not step.replayed and step.best is not None:
-            limit = "" if self._limit is None else f"/{self._limit}"
-            at = _duration(step.generation.elapsed_s)
-            typer.echo(f"{at} {self._name} {step.n_done}{limit}: {_score(step.best.outcome)}")
+            at, where = _duration(step.generation.elapsed_s), f"{step.n_done}/{self._limit}"
+            typer.echo(f"{at} {self._name} {where}: {_score(step.best.outcome)}")
 
 
 class _Terminal:
@@ -492,19 +490,18 @@ class _Terminal:
         self._live.console.print(message, markup=False, highlight=False)
 
     def phase(
-        self, name: str, n_generations: int | None, settings: Settings, clock: "Clock"
+        self, name: str, n_generations: int, time_limit_s: float | None, clock: "Clock"
     ) -> None:
-        self._clock, self._time_limit = clock, settings.time_limit
-        self._limit = n_generations
-        self._began_s: float | None = None
-        self._n_replayed = 0
+        self._clock, self._time_limit_s = clock, time_limit_s
+        self._n_generations = n_generations
+        self._began_s, self._n_replayed = clock.elapsed_s(), 0
         self._progress.reset(
             self._task, description=name.capitalize(), total=n_generations, speed="", left=""
         )
 
     def step(self, step: "Step") -> None:
         if step.replayed:
-            self._n_replayed = step.n_done
+            self._began_s, self._n_replayed = self._clock.elapsed_s(), step.n_done
         else:
             self._tell_time(step)
         self._progress.update(self._task, completed=step.n_done)
@@ -520,19 +517,12 @@ class _Terminal:
 
     def _tell_time(self, step: "Step") -> None:
         elapsed_s = self._clock.elapsed_s()
-        if self._began_s is None:  # the first step of a phase is not timed from its start
-            self._began_s, self._n_replayed = elapsed_s, step.n_done
-            return
         speed = (step.n_done - self._n_replayed) / max(elapsed_s - self._began_s, 1e-9)
-        left_s = []
-        if self._limit is not None:
-            left_s.append((self._limit - step.n_done) / speed)
-        if self._time_limit is not None:
-            left_s.append(max(self._time_limit - elapsed_s, 0))
+        left_s = (self._n_generations - step.n_done) / speed
+        if self._time_limit_s is not None:
+            left_s = min(left_s, max(self._time_limit_s - elapsed_s, 0))
         self._progress.update(
-            self._task,
-            speed=f"{speed:.2f} steps/s",
-            left=f"{_duration(min(left_s))} left" if left_s else "",
+            self._task, speed=f"{speed:.2f} steps/s", left=f"{_duration(left_s)} left"
         )
 
 

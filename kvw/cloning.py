@@ -48,8 +48,10 @@ class Observer:
     def notice(self, message: str) -> None:
         """Something the user should know, in one sentence."""
 
-    def phase(self, name: str, n_generations: int | None, settings: Settings, clock: Clock) -> None:
-        """A phase begins; it has at most that many generations."""
+    def phase(
+        self, name: str, n_generations: int, time_limit_s: float | None, clock: Clock
+    ) -> None:
+        """A phase begins; it has at most that many generations, the run that much time."""
 
     def step(self, step: Step) -> None:
         """A generation ended."""
@@ -139,9 +141,9 @@ class Cloning:
         settings, stock = self._parts.settings, self._parts.stock
         given = self._parts.starting_voice
         if given is not None:
-            self._follow("start", MixtureSpace([given]), Proposals(np.ones((1, 1))))
+            self._propose("start", MixtureSpace([given]), [np.ones(1)])
         if given is None or settings.space == "full":
-            self._follow("rank", MixtureSpace(stock), Proposals(np.eye(len(stock))))
+            self._propose("rank", MixtureSpace(stock), list(np.eye(len(stock))))
         if given is None:
             if settings.interpolate_start:
                 self._interpolate()
@@ -168,7 +170,7 @@ class Cloning:
             for alpha in ALPHAS
             if _key(weights := _interpolated(len(stock), a, b, alpha)) not in scored
         ]
-        self._follow("interpolate", space, Proposals(_stack(proposals, len(stock))))
+        self._propose("interpolate", space, proposals)
         scored = self._scored()
         for a, b in pairs:
             tried = [
@@ -195,10 +197,10 @@ class Cloning:
         """The mean of the population, where KVoiceWalk starts; scored like all others."""
         population = self._population()
         weights = population.mean(axis=0) if len(population) else None
-        n_stock = len(self._parts.stock)
-        new = weights is not None and _key(weights) not in self._scored()
+        # The mean of two is their midpoint, which the interpolation has scored.
+        new = weights is not None and _key(weights) not in self._scored(but="mean")
         proposals = [weights] if new and weights is not None else []
-        self._follow("mean", MixtureSpace(self._parts.stock), Proposals(_stack(proposals, n_stock)))
+        self._propose("mean", MixtureSpace(self._parts.stock), proposals)
 
     def _population(self) -> Vectors:
         """Weights (n, voices) of the best mixtures by target similarity, best first."""
@@ -254,9 +256,11 @@ class Cloning:
         tensors = MixtureSpace(stock).decode(population)
         return FullSpace(base, [Voice("population", tensor) for tensor in tensors])
 
-    def _follow(
-        self, phase: str, space: Space, optimizer: Optimizer, limit: int | None = None
-    ) -> None:
+    def _propose(self, phase: str, space: Space, x: Sequence[Vectors]) -> None:
+        """Scores the vectors (dim,) given, one after another."""
+        self._follow(phase, space, Proposals(_stack(x, space.dim)), len(x))
+
+    def _follow(self, phase: str, space: Space, optimizer: Optimizer, limit: int) -> None:
         """Runs one phase and keeps the best candidate as it changes."""
         self._spaces[phase] = space
         settings = self._parts.settings
@@ -267,7 +271,7 @@ class Cloning:
             self._parts.utterances,
             settings.seed,
         )
-        self._observer.phase(phase, limit, settings, self._clock)
+        self._observer.phase(phase, limit, settings.time_limit, self._clock)
         for step in search(
             phase,
             space.name,

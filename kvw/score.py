@@ -27,6 +27,8 @@ FLOOR = 0.005
 """What the feature similarity of the most different recordings tends to."""
 FLOOR_BEGINS = 0.01
 """KVoiceWalk's own floor: below it the feature similarity is bent so as never to reach `FLOOR`."""
+ROUNDING = 1e-6
+"""A mean this small beside its standard deviation is what float32 leaves of a mean of 0."""
 
 
 class Encoder(Protocol):
@@ -118,8 +120,11 @@ def feature_similarity(value: Mapping[str, float], target: Mapping[str, float]) 
     the target itself, and less for every difference. Two departures:
 
     - Where a target's feature is 0 (a tempo, say, that nothing has set), KVoiceWalk divides by 0.
-      Here its difference is |value| / (1 + |value|): 0 where they are equal, growing with |value|,
-      and below 1, which is what a value twice the target's costs elsewhere.
+      Here its difference is d / (1 + d) with d = |value - target|: 0 where they are equal, growing
+      with d, and below 1, which is what a value twice the target's costs elsewhere. A mean that is
+      0 but for rounding, at most 1e-6 of its standard deviation, counts as 0: the slopes of a
+      recording that begins and ends in silence cancel to some 1e-10, and divided by that, any
+      candidate is millions away.
     - KVoiceWalk sets s to 0.01 where it is below 0, but leaves what lies between 0 and 0.01, where
       a candidate then scores worse than one that is further off, and all that lies below is alike.
       Here s below 0.01 becomes 0.005 + 0.000025 / (0.015 - s): it meets s in value and slope at
@@ -139,7 +144,7 @@ def feature_similarity(value: Mapping[str, float], target: Mapping[str, float]) 
     if value.keys() != target.keys():
         unpaired = ", ".join(sorted(value.keys() ^ target.keys()))
         raise ValueError(f"Features of the same names were expected, and only one has {unpaired}.")
-    difference = math.fsum(_relative_difference(value[name], target[name]) for name in target)
+    difference = math.fsum(_difference(name, value[name], target) for name in target)
     similarity = (100 - difference) / 100
     if similarity >= FLOOR_BEGINS:
         return similarity
@@ -148,10 +153,13 @@ def feature_similarity(value: Mapping[str, float], target: Mapping[str, float]) 
     return FLOOR + height**2 / (FLOOR_BEGINS + height - similarity)
 
 
-def _relative_difference(value: float, target: float) -> float:
-    if target == 0:
-        return abs(value) / (1 + abs(value))
-    return abs((value - target) / target)
+def _difference(name: str, value: float, target: Mapping[str, float]) -> float:
+    difference = abs(value - target[name])
+    # A mean has its standard deviation beside it; what has none is 0 only where it is just that.
+    deviation = target.get(f"{name.removesuffix('_mean')}_std", 0.0)
+    if abs(target[name]) <= (ROUNDING * deviation if name.endswith("_mean") else 0.0):
+        return difference / (1 + difference)
+    return difference / abs(target[name])
 
 
 def harmonic_mean(values: Sequence[float], weights: Sequence[float]) -> float:

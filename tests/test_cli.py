@@ -70,7 +70,7 @@ def test_the_main_job_in_plain_lines(folder, capfd, stock):
     said = capfd.readouterr().out
     out = Path("out/target")
     assert (out / "best.pt").is_file()
-    assert "rank 1: " in said
+    assert "rank 1/3: " in said
     assert f"--test_voice {out / 'best.pt'}" in said
     assert "built-in model" in said
     assert "\x1b" not in said
@@ -188,7 +188,7 @@ def test_a_voice_is_spoken_by_its_own_model_and_no_other(stock, capfd):
     assert kvw("--test_voice", "bare.pt", "--model", "builtin", "--target_text", "Hello.") == 0
 
 
-def start(folder: Path, name: str, n_steps: int) -> subprocess.Popen[str]:
+def start(folder: Path, name: str, n_steps: int) -> subprocess.Popen:
     arguments = ["--target_audio", SPEECH, "--voice_folder", folder, "--output_name", name]
     return subprocess.Popen(
         command(*arguments, "--step_limit", n_steps, *FAST),
@@ -199,7 +199,7 @@ def start(folder: Path, name: str, n_steps: int) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_lines(journal: Path, n: int, process: subprocess.Popen[str]) -> None:
+def wait_for_lines(journal: Path, n: int, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if journal.is_file() and journal.read_bytes().count(b"\n") >= n:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kvw import audio as audio_module
+from kvw import features
 from kvw.audio import Audio
 from kvw.errors import SettingsError
 from kvw.optimizers.base import Outcome
@@ -166,6 +167,20 @@ def test_feature_of_nothing_in_the_target_costs_less_than_one():
     assert np.all(np.diff(differences) > 0)
     assert max(differences) < 1
     assert difference(1e-9) == pytest.approx(0, abs=1e-8)
+
+
+def test_a_mean_that_only_rounding_keeps_from_zero_counts_as_zero():
+    """Digital silence at both ends: the slopes' true mean is 0, and any other is far from it."""
+    padded = np.pad(audio_module.load(SPEECH).audio[: 24_000 * 3], 24_000)
+    target = features.extract(padded)
+    assert 0 <= abs(target["mfcc1_delta_mean"]) < 1e-6 * target["mfcc1_delta_std"]
+    candidate = target | {"mfcc1_delta_mean": 0.03}
+    assert feature_similarity(candidate, target) == pytest.approx(1 - 0.03 / 1.03 / 100, abs=1e-6)
+    assert feature_similarity(target, target) == 1
+    # A mean that is small, but no rounding, is divided by, as KVoiceWalk does.
+    small = target | {"mfcc1_delta_mean": 1e-3 * target["mfcc1_delta_std"]}
+    twice = small | {"mfcc1_delta_mean": 2 * small["mfcc1_delta_mean"]}
+    assert feature_similarity(twice, small) == pytest.approx(0.99)
 
 
 def test_feature_similarity_wants_the_same_features():

@@ -14,7 +14,7 @@ import pytest
 from kvw.objective import Evaluation, Objective
 from kvw.optimizers import Outcome, Proposals, Walk
 from kvw.run import Recorded, Run
-from kvw.search import Clock, Step, search
+from kvw.search import Best, Clock, Step, search
 
 
 class Sphere(Objective):
@@ -34,6 +34,11 @@ class Sphere(Objective):
         if x[0] > 0.5:
             return Recorded(None, {"target": 0.1}, "too far")
         return Recorded(-float(((x - 1) ** 2).sum()), {"target": 0.5})
+
+
+def best_of(step: Step) -> Best:
+    assert step.best is not None
+    return step.best
 
 
 def walk_through(run: Run, n: int, objective: Objective | None = None, dim: int = 4) -> list[Step]:
@@ -72,33 +77,37 @@ def test_a_resumed_search_equals_an_uninterrupted_one(tmp_path, dim):
             assert objective.n_evaluated == 60 - cut  # nothing is evaluated twice
             assert journal_without_times(again) == journal_without_times(whole)
         assert [step.replayed for step in resumed] == [True] * cut + [False] * (60 - cut)
-        np.testing.assert_array_equal(resumed[-1].best.x, steps[-1].best.x)
-        assert resumed[-1].best.outcome == steps[-1].best.outcome
+        np.testing.assert_array_equal(best_of(resumed[-1]).x, best_of(steps[-1]).x)
+        assert best_of(resumed[-1]).outcome == best_of(steps[-1]).outcome
 
 
 def test_the_best_of_a_walk_never_falls_and_is_the_journals_highest(tmp_path):
     with Run.create(tmp_path, "speaker", {}) as run:
         steps = walk_through(run, 80)
-    totals = [step.best.outcome.total for step in steps if step.best is not None]
+    totals = [best_of(step).outcome.total or -np.inf for step in steps]
     assert totals == sorted(totals)
     journalled = [g.outcomes[0].total for g in run.generations if g.outcomes[0].total is not None]
     assert totals[-1] == max(journalled)
     improved = [step for step in steps if step.improved]
-    assert all(step.product == f"product of {step.best.x[0]!r}" for step in improved)
+    assert all(step.product == f"product of {best_of(step).x[0]!r}" for step in improved)
     assert all(step.product is None for step in steps if not step.improved)
 
 
 def test_a_later_phase_keeps_the_best_of_an_earlier_one(tmp_path):
     def two_phases(run: Run, n: int) -> list[Step]:
-        common = {"seed": 0, "clock": Clock()}
+        def follow(phase: str, optimizer: Proposals, best: Best | None = None) -> list[Step]:
+            clock = Clock()
+            return list(
+                search(phase, "a", optimizer, Sphere(), run, seed=0, clock=clock, best=best)
+            )
+
         rows = np.array([[0.2, 0.9], [0.4, 1.0]])
-        first = list(search("rank", "a", Proposals(rows), Sphere(), run, **common))
-        worse = Proposals(np.zeros((n, 2)))
-        return list(search("next", "b", worse, Sphere(), run, best=first[-1].best, **common))
+        first = follow("rank", Proposals(rows))
+        return follow("next", Proposals(np.zeros((n, 2))), first[-1].best)
 
     with Run.create(tmp_path, "speaker", {}) as run:
         steps = two_phases(run, 3)
-        assert {step.best.phase for step in steps} == {"rank"}
+        assert {best_of(step).phase for step in steps} == {"rank"}
         assert not any(step.improved for step in steps)
         assert [g.number for g in run.generations] == [0, 1, 2, 3, 4]
         assert [step.replayed for step in two_phases(run, 4)] == [True, True, True, False]

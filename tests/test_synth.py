@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from kokoro import KModel, KPipeline
 
 from kvw.errors import ModelError, TextError, VoiceError
@@ -155,7 +156,7 @@ def no_hub(monkeypatch, tmp_path):
     """Neither a network nor a cache."""
 
     def missing(*_, **__):
-        raise models.LocalEntryNotFoundError("nothing cached")
+        raise LocalEntryNotFoundError("nothing cached")
 
     monkeypatch.setattr(models, "hf_hub_download", missing)
     monkeypatch.setattr(models, "snapshot_download", missing)
