@@ -38,8 +38,6 @@ Vectors = NDArray[np.float64]
 ALPHAS = tuple(round(tenth / 10, 1) for tenth in range(-15, 16))
 # Two weight vectors nearer than this are one voice.
 _SAME_WEIGHTS_DECIMALS = 9
-# Phases whose vectors are weights of the stock voices.
-_MIXTURE_PHASES = ("rank", "interpolate", "mean")
 
 
 class Observer:
@@ -131,7 +129,7 @@ class Cloning:
                 "use other stock voices or another model"
             )
         self._save(None)
-        result = self._result(interrupted)
+        result = self._result(self._best, interrupted)
         self._summarise(result)
         return result
 
@@ -151,18 +149,16 @@ class Cloning:
         start = self._start = self._start_of_walk()
         base = Voice("base", self._decode(start)[0])
         space = self._walk_space(base)
-        total = start.outcome.total
-        if total is None:  # the best of the phases before has a score
-            raise AssertionError("the walk starts from a voice without a score")
         self._best = Best("walk", np.zeros(space.dim), start.outcome)
-        self._follow("walk", space, Walk(np.zeros(space.dim), total), settings.step_limit)
+        walk = Walk(np.zeros(space.dim), _total(start.outcome))
+        self._follow("walk", space, walk, settings.step_limit)
 
     def _interpolate(self) -> None:
         """Every pair of the best stock voices, on a grid of alphas; the best of each is kept."""
         stock = self._parts.stock
         space = MixtureSpace(stock)
-        scored = self._scored()
-        members = [int(np.argmax(weights)) for weights in self._population()]
+        scored = self._scored("rank")
+        members = [int(np.argmax(weights)) for weights in self._population("rank")]
         pairs = list(itertools.combinations(members, 2))
         proposals = [
             weights
@@ -171,13 +167,12 @@ class Cloning:
             if _key(weights := _interpolated(len(stock), a, b, alpha)) not in scored
         ]
         self._propose("interpolate", space, proposals)
-        scored = self._scored()
+        scored = self._scored("interpolate")
         for a, b in pairs:
             tried = [
                 (outcome.total, alpha, weights)
                 for alpha in ALPHAS
-                if abs(alpha) != 1  # the two voices themselves
-                and (outcome := scored.get(_key(weights := _interpolated(len(stock), a, b, alpha))))
+                if (outcome := scored.get(_key(weights := _interpolated(len(stock), a, b, alpha))))
                 and outcome.total is not None
             ]
             if tried:
@@ -195,30 +190,30 @@ class Cloning:
 
     def _mean(self) -> None:
         """The mean of the population, where KVoiceWalk starts; scored like all others."""
-        population = self._population()
-        weights = population.mean(axis=0) if len(population) else None
-        # The mean of two is their midpoint, which the interpolation has scored.
-        new = weights is not None and _key(weights) not in self._scored(but="mean")
-        proposals = [weights] if new and weights is not None else []
+        population = self._population("rank", "interpolate")
+        if len(population) == 0:
+            return
+        mean = population.mean(axis=0)
+        # The mean of one is that one, that of two their midpoint: these may have a score already.
+        proposals = [] if _key(mean) in self._scored("rank", "interpolate") else [mean]
         self._propose("mean", MixtureSpace(self._parts.stock), proposals)
 
-    def _population(self) -> Vectors:
-        """Weights (n, voices) of the best mixtures by target similarity, best first."""
+    def _population(self, *phases: str) -> Vectors:
+        """Weights (n, voices) of these phases' best by target similarity, best first."""
         heard = [
             (outcome.parts["target"], key)
-            for key, outcome in self._scored(but="mean").items()
+            for key, outcome in self._scored(*phases).items()
             if "target" in outcome.parts
         ]
         heard.sort(key=lambda one: -one[0])  # stable: equals stay in the order of the journal
         limit = self._parts.settings.population_limit
         return _stack([np.array(key) for _, key in heard[:limit]], len(self._parts.stock))
 
-    def _scored(self, but: str = "") -> dict[tuple[float, ...], Outcome]:
-        """Outcomes of all mixtures in the journal, by their weights."""
+    def _scored(self, *phases: str) -> dict[tuple[float, ...], Outcome]:
+        """Outcomes of these phases' mixtures in the journal, by their weights."""
         return {
             _key(x): outcome
-            for phase in _MIXTURE_PHASES
-            if phase != but
+            for phase in phases
             for generation in self._run.of_phase(phase)
             if generation.x is not None
             for x, outcome in zip(generation.x, generation.outcomes, strict=True)
@@ -250,7 +245,7 @@ class Cloning:
             )
         if settings.space == "offset":
             return OffsetSpace(base, stock, settings.components)
-        population = self._population()
+        population = self._population("rank", "interpolate")
         if len(population) < 2:  # one voice has no deviation: take that of all
             return FullSpace(base, stock)
         tensors = MixtureSpace(stock).decode(population)
@@ -343,15 +338,14 @@ class Cloning:
         spoken = product if isinstance(product, np.ndarray) else self._speak(found)
         audio.save(folder / f"{name}.wav", spoken)
 
-    def _result(self, interrupted: bool) -> Result:
-        if self._best is None:
-            raise AssertionError("a result needs a best candidate")
-        start = self._start or self._best
+    def _result(self, best: Best, interrupted: bool) -> Result:
+        start = self._start or best
         walk = self._run.of_phase("walk")
-        bar = start.outcome.total or -np.inf
+        bar = _total(start.outcome)
         n_accepted = 0
-        for total in (generation.outcomes[0].total for generation in walk):
-            if total is not None and total > bar:
+        for generation in walk:
+            total = max(_total(outcome) for outcome in generation.outcomes)
+            if total > bar:
                 bar, n_accepted = total, n_accepted + 1
         settings = self._parts.settings
         limited = len(walk) >= settings.step_limit
@@ -361,7 +355,7 @@ class Cloning:
             model_id=self._parts.model_id,
             start_name=self._name_of(start),
             start=start.outcome,
-            best=self._best.outcome,
+            best=best.outcome,
             n_steps=len(walk),
             n_accepted=n_accepted,
             n_evaluations=sum(len(g.outcomes) for g in self._run.generations),
@@ -406,6 +400,10 @@ class Cloning:
 def audition(run: Run) -> str:
     """The command that speaks with a run's best voice."""
     return f'--test_voice {run.folder / "best.pt"} --target_text "Any text you like."'
+
+
+def _total(outcome: Outcome) -> float:
+    return -np.inf if outcome.total is None else outcome.total
 
 
 def _interpolated(n: int, a: int, b: int, alpha: float) -> Vectors:

@@ -30,6 +30,18 @@ def folder(stock, tmp_path_factory) -> Path:
     return folder
 
 
+class Impatient(Observer):
+    """Presses Ctrl-C at the nth generation it sees."""
+
+    def __init__(self, n: int):
+        self.left = n
+
+    def step(self, step):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
 def settings(folder: Path, **changes: object) -> Settings:
     return Settings.create(
         {
@@ -135,15 +147,6 @@ def test_the_same_seed_makes_the_same_run_and_another_seed_another(result, folde
 
 
 def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(result, folder, tmp_path):
-    class Impatient(Observer):
-        def __init__(self, n: int):
-            self.left = n
-
-        def step(self, step):
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-
     first = engine.make_voice(settings(folder), Impatient(2), out=tmp_path)
     assert first.ended == "interrupted"
     assert (first.run.folder / "best.pt").is_file()
@@ -206,6 +209,21 @@ def test_interpolation_scores_no_voice_twice_and_its_files_can_be_made_again(
         if line["phase"] == "interpolate" and line["candidates"][0]["total"] is not None
     ]
     assert kept.provenance["score"]["total"] == max(totals)
+
+
+def test_an_interpolation_is_resumed_where_it_was(folder, tmp_path):
+    same = settings(folder, interpolate_start=True, population_limit=3, step_limit=2)
+    whole = engine.make_voice(same, out=tmp_path)
+    parts = engine.make_voice(same, Impatient(20), out=tmp_path)
+    assert parts.ended == "interrupted"
+    engine.resume_voice(parts.run.folder, {}, Impatient(60))
+    engine.resume_voice(parts.run.folder, {})
+    assert journal(parts.run.folder) == journal(whole.run.folder)
+    kept = [
+        sorted(path.name for path in (one.run.folder / "interpolated").iterdir())
+        for one in (parts, whole)
+    ]
+    assert kept[0] == kept[1]
 
 
 def test_the_alphas_are_kvoicewalks():
