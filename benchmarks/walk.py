@@ -245,12 +245,14 @@ def report_gain(gains: Sequence[Gain]) -> str:
     return "\n".join(rows)
 
 
-def run_gain(speech: Path, spaces: Sequence[str], seeds: int, steps: int, out: Path) -> str:
+def run_gain(
+    speech: Path, spaces: Sequence[str], seeds: Sequence[int], steps: int, out: Path
+) -> str:
     """Makes, resumes or reads all runs, and reports what is there."""
     encoder = SpeakerEncoder()
     held_out = HeldOut(encoder)
     gains = []
-    for seed in range(seeds):
+    for seed in seeds:
         for space in spaces:
             for speaker in speakers(speech):
                 settings = Settings.create(
@@ -274,7 +276,7 @@ def main() -> None:
     of_gain = commands.add_parser("gain")
     of_gain.add_argument("speech", type=Path)
     of_gain.add_argument("--spaces", nargs="+", default=["offset", "full"])
-    of_gain.add_argument("--seeds", type=int, default=1)
+    of_gain.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     of_gain.add_argument("--steps", type=int, default=200)
     of_gain.add_argument("--out", type=Path, default=Path("out/benchmark"))
     given = parser.parse_args()

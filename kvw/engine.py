@@ -5,6 +5,7 @@ modules below it; knows nothing of flags and terminals.
 """
 
 import hashlib
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from kvw.text import Phonemes, Phonemizer
 from kvw.voice import Voice
 
 OUT = Path("out")
+# Parameters below which a network is too small for two threads; Kokoro-82M has 82 million.
+_SMALL_NETWORK = 20_000_000
 _AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".m4a", ".webm", ".opus", ".aac"}
 
 
@@ -49,9 +52,6 @@ def make_voice(settings: Settings, observer: Observer | None = None, out: Path =
         )
     device = pick_device(settings.device)
     recording = audio.load(settings.target_audio)
-    encoder = SpeakerEncoder(device)
-    for warning in (*recording.warnings, *encoder.inspect(recording.audio)):
-        observer.notice(warning)
     phonemizer = Phonemizer(settings.lang_code)
     target = phonemizer.phonemize(_target_text(settings, observer))
     other = phonemizer.phonemize(
@@ -59,13 +59,16 @@ def make_voice(settings: Settings, observer: Observer | None = None, out: Path =
         if settings.other_text is not None
         else text.DEFAULT_OTHER_TEXT
     )
-    model = models.load(settings.model, device, observer.notice)
+    model = _load(settings.model, device, observer)
     stock = models.stock_voices(model, settings.voice_folder)
     given = None
     if settings.starting_voice is not None:
         [given] = models.owned(
             [models.find_voice(settings.starting_voice, lambda: stock)], model.id
         )
+    encoder = SpeakerEncoder(device)
+    for warning in (*recording.warnings, *encoder.inspect(recording.audio)):
+        observer.notice(warning)
 
     name = voice.safe_name(settings.output_name or settings.target_audio.stem)
     with Run.create(out, name, settings.to_dict()) as run:
@@ -121,7 +124,7 @@ def resume_voice(
         clock = Clock(run.elapsed_s)
         device = pick_device(settings.device)
         facts = run.facts
-        model = models.load(_source(facts["model"]["id"], settings.model), device, observer.notice)
+        model = _load(_source(facts["model"]["id"], settings.model), device, observer)
         if model.sha256 != facts["model"]["sha256"]:
             raise ModelError(
                 f"Expected the weights that {folder} was started with ({facts['model']['id']}), "
@@ -191,7 +194,7 @@ def speak(settings: Settings, test_voice: str, observer: Observer | None = None)
 
     def stock() -> Sequence[Voice]:
         if not asked:
-            asked.append(models.load(settings.model, device, observer.notice))
+            asked.append(_load(settings.model, device, observer))
         return models.stock_voices(asked[0], settings.voice_folder)
 
     found = models.find_voice(test_voice, stock)
@@ -208,22 +211,36 @@ def speak(settings: Settings, test_voice: str, observer: Observer | None = None)
 def _model_of(found: Voice, asked: str, device: str, observer: Observer) -> models.Model:
     """The model that a voice file says it belongs to; where it says none, the one asked for."""
     if found.model is None and asked != "auto":
-        return models.load(asked, device, observer.notice)
+        return _load(asked, device, observer)
     if found.model is None:
         try:
-            return models.load("kokoro", device, observer.notice)
+            return _load("kokoro", device, observer)
         except ModelError as error:
             raise ModelError(
                 f"{found.name} does not say which model it belongs to, most likely Kokoro-82M, "
                 "which is not at hand; pass --model builtin if it was made with the built-in "
                 "model, or --model FOLDER with Kokoro's files"
             ) from error
-    model = models.load(_source(found.model, asked), device, observer.notice)
+    model = _load(_source(found.model, asked), device, observer)
     if model.id != found.model:
         raise ModelError(
             f"{found.name} belongs to the model {found.model} and would speak rubbish with "
             f"{model.id}; pass the --model that it was made with, or leave --model out"
         )
+    return model
+
+
+def _load(name: str, device: str, observer: Observer) -> models.Model:
+    """The model; a small one makes this process compute on one thread.
+
+    A small network's parallel regions take microseconds. Two threads on two cores gain it little,
+    and once anything else runs on the machine each region waits for a slice of the scheduler: then
+    one short sentence takes the built-in model seconds. OMP_NUM_THREADS has the last word.
+    """
+    model = models.load(name, device, observer.notice)
+    is_small = models.n_parameters(model.network) < _SMALL_NETWORK
+    if device == "cpu" and is_small and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
     return model
 
 
