@@ -460,9 +460,13 @@ class _Plain:
 
 
 class _Terminal:
-    """A few lines at the bottom of the terminal that change as it works."""
+    """A few lines at the bottom of the terminal that change as it works.
+
+    They appear with the first phase: a download before that shows a progress bar of its own.
+    """
 
     def __init__(self, console: Console):
+        self._console = console
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -477,21 +481,22 @@ class _Terminal:
         self._live = Live(
             Group(self._progress, self._best, self._last), console=console, transient=True
         )
-        self._task = self._progress.add_task("Loading", total=None, speed="", left="")
+        self._task = self._progress.add_task("", total=None, speed="", left="")
 
     def __enter__(self) -> "_Terminal":
-        self._live.__enter__()
+        self.notice("Loading …")
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._live.__exit__(*error)
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
 
     def notice(self, message: str) -> None:
-        self._live.console.print(message, markup=False, highlight=False)
+        self._console.print(message, markup=False, highlight=False)
 
     def phase(
         self, name: str, n_generations: int, time_limit_s: float | None, clock: "Clock"
     ) -> None:
+        self._live.start()
         self._clock, self._time_limit_s = clock, time_limit_s
         self._n_generations = n_generations
         self._began_s, self._n_replayed = clock.elapsed_s(), 0
