@@ -3,25 +3,26 @@
 Knows Kokoro's grapheme-to-phoneme engines (misaki for English, Japanese and Chinese, espeak-ng for
 the other languages) and Kokoro's chunking, which it runs rather than copies. Knows nothing of
 voices, models or audio, and never touches the network: where spaCy's `en_core_web_sm` is not
-installed, English is tagged by the rules at the end of this file (class `_Tagger`).
+installed, English is tagged by the rules of `kvw.tagger`.
 
 What happens to a text, in this order:
 
-1. It is cleaned (`clean`): Unicode NFC, straight apostrophes, "--" to a dash, no emoji, no invisible
-   characters. Lines of a paragraph are joined; a blank line starts a new paragraph.
+1. It is cleaned (`clean`): Unicode NFC, straight apostrophes, "--" to a dash, no emoji. The lines
+   of a paragraph are joined; a blank line starts a new paragraph.
 2. Each paragraph is phonemized and chunked by Kokoro's own pipeline: English at the last sentence
    end (else colon, else comma) that keeps a chunk within 510 phonemes, other languages in pieces of
    up to 400 letters. Chunks never span paragraphs.
 3. Where Kokoro would cut a chunk off at 510 phonemes (a giant word, a long sentence outside
    English), the rest becomes a chunk of its own instead of being lost. Only there can the number of
    chunks exceed Kokoro's. Chunks of punctuation alone are left out: there is nothing to speak.
+   Endless words and numbers, which the engines themselves cut off, are broken by spaces first.
 """
 
 import inspect
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from types import ModuleType
 from typing import Any
 
 from kvw.errors import TextError
+from kvw.tagger import tag_paragraph
 
 MAX_PHONEMES = 510
 """Phoneme characters in one chunk: a Kokoro voice has one row for each length from 1 to this."""
@@ -57,7 +59,8 @@ _ALIASES = {
     "pt-br": "p",
     "zh": "z",
 }
-_EXTRAS = {"j": "misaki[ja]", "z": "misaki[zh]"}
+# Those with an engine of misaki's own, under the name of its pip extra.
+_EXTRAS = {"j": "ja", "z": "zh"}
 
 # KVoiceWalk's example sentence for its example recording, and its default for the second text.
 DEFAULT_TARGET_TEXT = (
@@ -77,11 +80,11 @@ class Phonemes:
     """A text as Kokoro hears it.
 
     Attributes:
-        text: The cleaned text; paragraphs are separated by one newline.
+        text: The cleaned text (see `clean`).
         chunks: At least one; each 1 to 510 phoneme characters with something to speak in it.
         g2p: The engine that made them, such as "misaki en_core_web_sm", "misaki offline" or
-            "espeak". Engines differ in a few words of a hundred, so scores are only comparable
-            between equal phonemes: keep these with a run instead of making them again.
+            "espeak". Engines differ in some words, and scores are only comparable between equal
+            phonemes: keep these with a run instead of making them again.
         lang_code: Kokoro's one-letter language code.
     """
 
@@ -109,12 +112,14 @@ class Phonemes:
         """
         chunks = values.get("chunks")
         if not isinstance(chunks, list) or not all(isinstance(chunk, str) for chunk in chunks):
-            raise TextError(f"Stored phonemes need a list of strings as chunks, but it is {chunks!r}.")
+            raise TextError(
+                f"Stored phonemes need a list of strings as chunks, but it is {chunks!r}."
+            )
         bad = [len(chunk) for chunk in chunks if not 1 <= len(chunk) <= MAX_PHONEMES]
         if bad or not chunks:
             came = f"one of {bad[0]}" if bad else "none"
             raise TextError(
-                f"Stored phonemes need chunks of 1 to {MAX_PHONEMES} characters, but there is {came}."
+                f"Stored phonemes need chunks of 1 to {MAX_PHONEMES} characters; there is {came}."
             )
         texts = {key: values.get(key) for key in ("text", "g2p", "lang_code")}
         for key, value in texts.items():
@@ -163,36 +168,32 @@ class Phonemizer:
                 self._pipeline.g2p = engine
             else:
                 self._pipeline = _foreign_pipeline(kokoro, self.lang_code)
-                self.g2p = f"misaki {_EXTRAS[self.lang_code][7:9]}" if self.lang_code in _EXTRAS else "espeak"
+                extra = _EXTRAS.get(self.lang_code)
+                self.g2p = f"misaki {extra}" if extra else "espeak"
 
     def phonemize(self, text: str) -> Phonemes:
         """Phonemes of `text`, in chunks that a voice has a row for.
 
         Raises:
-            TextError: The text is empty, has nothing to speak in it, or holds something that the
-                engine fails on.
+            TextError: The text is empty, or has nothing to speak in it.
         """
-        cleaned = clean(text)
-        if not cleaned:
+        if not text.strip():
             raise TextError("A text to speak was expected, but it is empty.")
-        try:
-            whole = list(self._kokoro_chunks(cleaned))
-        except (ValueError, OverflowError, IndexError, KeyError, TypeError, AssertionError) as error:
-            raise TextError(
-                f"The text {_quoted(cleaned)} cannot be turned into phonemes ({error}); "
-                "write unusual numbers and symbols in words."
-            ) from error
+        cleaned = clean(text)
+        whole = self._kokoro_chunks(cleaned)
         chunks = tuple(
             piece for chunk in whole for piece in _split(chunk) if any(c.isalpha() for c in piece)
         )
         if not chunks:
             raise TextError(
-                f"The text {_quoted(cleaned)} has no word to speak in {LANGUAGES[self.lang_code]}."
+                f"The text {_quoted(text)} has no word to speak in {LANGUAGES[self.lang_code]}."
             )
         return Phonemes(text=cleaned, chunks=chunks, g2p=self.g2p, lang_code=self.lang_code)
 
     def _kokoro_chunks(self, text: str) -> Iterator[str]:
         """Kokoro's chunks before it cuts off what exceeds 510 phonemes."""
+        if self.lang_code not in "jz":  # these write no spaces
+            text = _break_endless(text)
         for result in self._pipeline(text):
             if result.tokens is not None:
                 yield self._pipeline.tokens_to_ps(result.tokens)
@@ -207,19 +208,18 @@ def clean(text: str) -> str:
 
     Unicode is composed (NFC). Single newlines become spaces, since a .txt file is often wrapped at
     some column and Kokoro would end a chunk, and so a sentence, at each; a word broken at a hyphen
-    is joined at it; blank lines separate paragraphs and become one newline. Curly apostrophes and
-    single quotes become straight (spaCy's model loses the "n’t" of a curly "don’t"); curly double
-    quotes and dashes stay, since Kokoro has symbols for them. Emoji are left out: engines read them
-    as long names.
+    is joined at it; blank lines separate paragraphs. Curly apostrophes and single quotes become
+    straight (spaCy's model loses the "n’t" of a curly "don’t"); curly double quotes and dashes
+    stay, since Kokoro has symbols for them. Emoji are left out: engines read their long names.
     """
     text = unicodedata.normalize("NFC", text)
     text = _EMOJI.sub(" ", text)
     text = _INVISIBLE.sub("", text)
     text = text.translate(_STRAIGHT)
-    text = re.sub(r"(?<!-)--(?!-)", "—", text)
+    text = re.sub(r"(?<!-)-{2,3}(?!-)", "—", text)
     lines = [" ".join(line.split()) for line in re.split(r"\r\n|[\n\r\x0b\x0c\x85\u2028]", text)]
     paragraphs = "\n".join(lines).replace("\u2029", "\n\n")
-    return "\n".join(
+    return "\n\n".join(
         " ".join(re.sub(r"(?<=\w)-\n(?=\w)", "-", paragraph).split())
         for paragraph in re.split(r"\n{2,}", paragraphs)
         if paragraph.strip()
@@ -236,11 +236,17 @@ _INVISIBLE = re.compile(
     "[\ufeff\u00ad\u200b\u2060\u200e\u200f\u202a-\u202e\u2066-\u2069"
     "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]"
 )
+# Words without end, with what may hold them together but is no pause.
+_ENDLESS = re.compile(r"[^\s.,:;!?…—–]{51,}|\d[\d.,]{50,}")
+_SPELLED = re.compile(r"[b-df-hj-np-tv-z]{15}(?=[b-df-hj-np-tv-z])", re.IGNORECASE)
 _STRAIGHT = str.maketrans(dict.fromkeys("‘’‛ʼ", "'"))
 
 
 def read_text(value: str, what: str) -> str:
     """The text that a flag or setting names: itself, or the content of a .txt file.
+
+    For what the user of this computer writes, not for text that comes over a network: that could
+    name any file.
 
     Args:
         value: A text, or the path of a UTF-8 file whose name ends in .txt.
@@ -255,7 +261,7 @@ def read_text(value: str, what: str) -> str:
         if not name:
             raise TextError(f"{what} must not be empty: give a text, or the path of a .txt file.")
         return value
-    path = Path(name).expanduser()
+    path = Path(name)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -287,7 +293,9 @@ def import_kokoro() -> ModuleType:
     application that logs with loguru would lose its log. Here the handlers stay as they are.
     Kokoro's own messages stay off, as Kokoro leaves them (`logger.disable("kokoro")`).
     """
-    from loguru import logger  # noqa: PLC0415
+    from unittest.mock import patch
+
+    from loguru import logger
 
     remove, add = logger.remove, logger.add
 
@@ -303,12 +311,8 @@ def import_kokoro() -> ModuleType:
     def guarded_add(*args: Any, **kwargs: Any) -> int:
         return -1 if called_by_kokoro() else int(add(*args, **kwargs))
 
-    logger.remove, logger.add = guarded_remove, guarded_add
-    try:
-        with quiet_kokoro():
-            import kokoro  # noqa: PLC0415
-    finally:
-        del logger.remove, logger.add  # the class's own methods show through again
+    with quiet_kokoro(), patch.multiple(logger, remove=guarded_remove, add=guarded_add):
+        import kokoro
     module: ModuleType = kokoro
     return module
 
@@ -345,6 +349,17 @@ def _quoted(text: str) -> str:
     return repr(text if len(text) <= shown else text[:shown] + "…")
 
 
+def _break_endless(text: str) -> str:
+    """Spaces into what has none for more than 50 characters, at hyphens or slashes if possible.
+
+    For espeak cuts words off at some 160 bytes or sounds (letters without a vowel are spelled),
+    numbers from 10^306 are beyond misaki, and its time grows with the cube of the parts of a word:
+    minutes for a few hundred joined by hyphens.
+    """
+    broken = _ENDLESS.sub(lambda m: " ".join(re.findall(r".{20,49}[-/_]|.{1,50}", m[0])), text)
+    return _SPELLED.sub(r"\g<0> ", broken)
+
+
 def _split(phonemes: str) -> list[str]:
     """Cuts what is too long for one chunk, losing nothing but the spaces at the cuts.
 
@@ -361,11 +376,9 @@ def _split(phonemes: str) -> list[str]:
                 break
         else:
             cut = MAX_PHONEMES
-            while rest[cut - 1] in "ˈˌ" or unicodedata.category(rest[cut]) in ("Mn", "Lm"):
-                cut -= 1  # a stress mark goes with what follows, a length mark with what precedes
-                if cut == MAX_PHONEMES // 2:
-                    cut = MAX_PHONEMES
-                    break
+            # A stress mark stays with the sound behind it, a length mark with the one before it.
+            while cut > 1 and (rest[cut - 1] in "ˈˌ" or rest[cut] in "ːʰʲ\u0303\u0329"):
+                cut -= 1
         pieces.append(rest[:cut].strip())
         rest = rest[cut:].strip()
     return [piece for piece in [*pieces, rest] if piece]
@@ -379,7 +392,7 @@ def _foreign_pipeline(kokoro: ModuleType, lang_code: str) -> Any:
             raise
         raise TextError(
             f"{LANGUAGES[lang_code]} (language {lang_code}) needs packages that are not installed "
-            f'({error}): pip install "{_EXTRAS[lang_code]}".'
+            f'({error}): pip install "misaki[{_EXTRAS[lang_code]}]".'
         ) from error
     except (RuntimeError, OSError) as error:
         raise TextError(
@@ -392,13 +405,14 @@ _SPACY_MODEL = "en_core_web_sm"
 
 
 def _english_engine(british: bool) -> tuple[Any, str]:
-    """misaki's English engine, and its name.
+    """The English engine of misaki, and its name.
 
     misaki uses spaCy to cut the text into tokens and to tag them. With spaCy's model installed it
-    is misaki as Kokoro runs it; without, the same with spaCy's rule-based tokenizer and `_Tagger`.
+    is misaki as Kokoro runs it; without, the same with spaCy's rule-based tokenizer and the tags of
+    `tag_paragraph`.
     """
-    import spacy  # noqa: PLC0415
-    from misaki import en, espeak  # noqa: PLC0415
+    import spacy
+    from misaki import en, espeak
 
     try:
         fallback = espeak.EspeakFallback(british=british)
@@ -422,7 +436,7 @@ def _english_engine(british: bool) -> tuple[Any, str]:
 
     def tag(text: str) -> Any:
         document = tokenize(text)
-        tags = _Tagger([(token.text, token.whitespace_) for token in document]).tags()
+        tags = tag_paragraph([(token.text, token.whitespace_) for token in document])
         for token, name in zip(document, tags, strict=True):
             token.tag_ = "ADD" if token.like_url or token.like_email else name
         return document
