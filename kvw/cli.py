@@ -383,6 +383,8 @@ def _transcribe(path: Path, settings: Settings) -> None:
 
 def _report(result: "Result") -> None:
     """The end of a run, for a person."""
+    from kvw.cloning import audition
+
     folder, command = result.run.folder, _command()
     start, best = result.start, result.best
     rows = [
@@ -395,10 +397,7 @@ def _report(result: "Result") -> None:
             f"{result.ended}, after {_duration(result.elapsed_s)}: {result.n_steps} steps, "
             f"{result.n_accepted} accepted",
         ),
-        (
-            "Audition",
-            f'{command} --test_voice {folder / "best.pt"} --target_text "Any text you like."',
-        ),
+        ("Audition", f"{command} {audition(result.run)}"),
         ("Go on", f"{command} --resume {folder}{_more(result)}"),
     ]
     typer.echo("")

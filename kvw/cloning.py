@@ -13,6 +13,7 @@ models, voices and recordings come from, nor of terminals.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from kvw import __version__, audio, voice
-from kvw.errors import RunError, SettingsError
+from kvw.errors import RunError
 from kvw.files import write_json
 from kvw.objective import VoiceObjective
 from kvw.optimizers import Optimizer, Outcome, Proposals, Walk
@@ -128,7 +129,7 @@ class Cloning:
                 else "Expected at least one voice that can be heard, and none could; "
                 "use other stock voices or another model"
             )
-        self._save(None)
+        self._save(self._best, None)
         result = self._result(self._best, interrupted)
         self._summarise(result)
         return result
@@ -238,11 +239,6 @@ class Cloning:
 
     def _walk_space(self, base: Voice) -> Space:
         settings, stock = self._parts.settings, self._parts.stock
-        if len(stock) < 2:
-            raise SettingsError(
-                "Expected at least two stock voices, whose differences are the walk's directions, "
-                f"and got {len(stock)}; use another --voice_folder"
-            )
         if settings.space == "offset":
             return OffsetSpace(base, stock, settings.components)
         population = self._population("rank", "interpolate")
@@ -280,11 +276,11 @@ class Cloning:
             stop=self._is_time_over,
         ):
             self._best = step.best
-            if not step.replayed and self._best is not self._saved and self._best is not None:
-                product = step.product if step.improved else None
-                self._save(product)
+            if step.best is not None and not step.replayed:
+                self._save(step.best, step.product)
                 if step.improved and phase == "walk" and settings.keep == "improvements":
-                    self._keep_improvement(step.n_done, product)
+                    name = f"{self._run.folder.name}_step_{step.n_done:06d}"
+                    self._write(step.best, step.product, Path("improvements", name), name)
             self._observer.step(step)
 
     def _is_time_over(self) -> bool:
@@ -317,26 +313,19 @@ class Cloning:
         seed = self._parts.settings.seed
         return self._parts.synthesizer.speak(found.tensor[None], self._parts.utterances[0], seed)[0]
 
-    def _save(self, product: object) -> None:
-        """best.pt, best.json and best.wav of the best candidate, unless they are there already."""
-        if self._best is None or self._best is self._saved:
-            return
-        found = self._voice(self._best, self._run.folder.name)
-        spoken = product if isinstance(product, np.ndarray) else self._speak(found)
-        voice.save(found, self._run.folder / "best.pt")
-        audio.save(self._run.folder / "best.wav", spoken)
-        self._saved = self._best
+    def _save(self, best: Best, product: object) -> None:
+        """best.pt, best.json and best.wav, unless they are there already."""
+        if best is not self._saved:
+            self._write(best, product, Path("best"), self._run.folder.name)
+            self._saved = best
 
-    def _keep_improvement(self, n_step: int, product: object) -> None:
-        """Audio and tensor of an improvement, as KVoiceWalk leaves them."""
-        if self._best is None:
-            return
-        name = f"{self._run.folder.name}_step_{n_step:06d}"
-        found = self._voice(self._best, name)
-        folder = self._run.folder / "improvements"
-        voice.save(found, folder / f"{name}.pt")
+    def _write(self, best: Best, product: object, stem: Path, name: str) -> None:
+        """Tensor, provenance and audio of a candidate; spoken anew where it is not `product`."""
+        found = self._voice(best, name)
         spoken = product if isinstance(product, np.ndarray) else self._speak(found)
-        audio.save(folder / f"{name}.wav", spoken)
+        path = self._run.folder / stem
+        voice.save(found, path.with_suffix(".pt"))
+        audio.save(path.with_suffix(".wav"), spoken)
 
     def _result(self, best: Best, interrupted: bool) -> Result:
         start = self._start or best

@@ -17,7 +17,7 @@ import torch
 
 from kvw import __version__, audio, text, transcribe, voice
 from kvw.cloning import Cloning, Observer, Parts, Result
-from kvw.errors import ModelError, RunError, SettingsError, TextError
+from kvw.errors import ModelError, RunError, SettingsError, TextError, VoiceError
 from kvw.run import Run
 from kvw.score import Scorer, Weights
 from kvw.search import Clock
@@ -61,6 +61,11 @@ def make_voice(settings: Settings, observer: Observer | None = None, out: Path =
     )
     model = _load(settings.model, device, observer)
     stock = models.stock_voices(model, settings.voice_folder)
+    if len(stock) < 2:
+        raise VoiceError(
+            "Expected at least two stock voices, whose differences are the directions of the "
+            f"search, and got {len(stock)}; use another --voice_folder"
+        )
     given = None
     if settings.starting_voice is not None:
         [given] = models.owned(
@@ -137,6 +142,7 @@ def resume_voice(
                 "now; restore them, or start a new run"
             )
         given = voice.load(run.folder / "start.pt") if facts["starting_voice"] else None
+        run.set_settings(settings.to_dict())
         parts = _parts(settings, run, SpeakerEncoder(device), model, stock, given)
         return Cloning(parts, run, clock, observer).work()
 

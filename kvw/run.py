@@ -1,6 +1,6 @@
 """A run: one folder that holds all that a search did, and that it can go on from.
 
-    settings.json       the settings it was started with
+    settings.json       the settings it works with
     run.json            what they came to: model, phonemes, target, stock voices
     journal.jsonl       one line a generation, appended and synced as it ends
     best.pt, best.wav   written by whoever knows what a candidate is
@@ -175,6 +175,11 @@ class Run:
         """Writes what the settings came to."""
         write_json(self.folder / _FACTS, facts)
         self.facts = facts
+
+    def set_settings(self, settings: dict[str, Any]) -> None:
+        """Writes settings that a resumed run goes on with."""
+        write_json(self.folder / _SETTINGS, settings)
+        self.settings = settings
 
     def append(
         self,

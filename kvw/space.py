@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kvw.errors import VoiceError
 from kvw.voice import SHAPE, Voice
 
 Vectors = NDArray[np.float64]
@@ -76,6 +77,9 @@ class OffsetSpace(Space):
     The offset is a sum of principal components of the stock voices' row means, each scaled by its
     standard deviation over the stock voices: x = 0 is the base voice itself, with its own structure
     along the rows.
+
+    Raises:
+        VoiceError: the voices do not differ.
     """
 
     def __init__(self, base: Voice, voices: Sequence[Voice], n_components: int):
@@ -86,7 +90,10 @@ class OffsetSpace(Space):
         rank = int((singular > 1e-6 * singular[0]).sum())
         self.dim = min(n_components, rank)
         if self.dim == 0:
-            raise ValueError("an offset space needs at least two different voices")
+            raise VoiceError(
+                "Expected at least two different stock voices, whose differences are the "
+                f"directions of the search, and got {len(voices)} that do not differ; use others"
+            )
         self.name = f"offset-{self.dim}"
         components = components[: self.dim]
         # The sign of a component is arbitrary: fix it, so that x means the same on every machine.
@@ -114,11 +121,17 @@ class FullSpace(Space):
 
     x = 0 is the base voice; a unit of each coordinate is that number's standard deviation over the
     population.
+
+    Raises:
+        VoiceError: the population is a single voice.
     """
 
     def __init__(self, base: Voice, population: Sequence[Voice]):
         if len(population) < 2:
-            raise ValueError("a full space needs at least two voices")
+            raise VoiceError(
+                "Expected at least two voices, whose deviation is the unit of the space, "
+                f"and got {len(population)}; use more"
+            )
         self.dim = SHAPE[0] * SHAPE[2]
         self.name = "full"
         self._base = _rows(base).ravel()

@@ -166,7 +166,15 @@ def test_a_finished_run_goes_on_with_a_higher_limit_and_only_with_that(folder, t
     assert more.n_steps == 4
     with pytest.raises(SettingsError, match="--seed would change"):
         engine.resume_voice(run_folder, {"seed": 5})
-    assert engine.resume_voice(run_folder, {"step_limit": 4}).n_steps == 4
+    # The new limit is the run's own from then on.
+    assert engine.resume_voice(run_folder, {}).n_steps == 4
+
+
+def test_one_stock_voice_has_no_directions_to_search_in(tmp_path, stock):
+    voice.save(stock[0], tmp_path / "one" / "af_one.pt")
+    with pytest.raises(VoiceError, match="at least two stock voices"):
+        engine.make_voice(settings(tmp_path / "one"), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_is_not_resumed_with_other_stock_voices(folder, tmp_path, stock):

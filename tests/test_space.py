@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from kvw.errors import VoiceError
 from kvw.space import FullSpace, MixtureSpace, OffsetSpace
 from kvw.voice import SHAPE, Voice
 
@@ -82,7 +83,7 @@ def test_the_offset_space_has_no_more_dimensions_than_the_voices_span():
     voices = make_voices(4)
     assert OffsetSpace(voices[0], voices, 24).dim == 3
     assert OffsetSpace(voices[0], make_voices(30), 24).dim == 5
-    with pytest.raises(ValueError, match="two different voices"):
+    with pytest.raises(VoiceError, match="two different stock voices"):
         OffsetSpace(voices[0], [voices[0], voices[0]], 24)
 
 
