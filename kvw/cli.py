@@ -343,23 +343,25 @@ def _weights(value: str) -> tuple[float, ...]:
 
 
 def _make(settings: Settings) -> None:
-    with _observer() as observer:
-        from kvw import engine
+    with _interrupts() as interrupts:
+        with _observer(interrupts) as observer:
+            from kvw import engine
 
-        result = engine.make_voice(settings, observer)
-    _report(result)
+            result = engine.make_voice(settings, observer)
+        _report(result)
 
 
 def _resume(folder: Path, changes: dict[str, Any]) -> None:
-    with _observer() as observer:
-        from kvw import engine
+    with _interrupts() as interrupts:
+        with _observer(interrupts) as observer:
+            from kvw import engine
 
-        result = engine.resume_voice(folder, changes, observer)
-    _report(result)
+            result = engine.resume_voice(folder, changes, observer)
+        _report(result)
 
 
 def _speak(settings: Settings, test_voice: str) -> None:
-    with _observer() as observer:
+    with _interrupts() as interrupts, _observer(interrupts) as observer:
         from kvw import engine
 
         spoken = engine.speak(settings, test_voice, observer)
@@ -374,7 +376,7 @@ def _export(settings: Settings) -> None:
 
 
 def _transcribe(path: Path, settings: Settings) -> None:
-    with _observer() as observer:
+    with _interrupts() as interrupts, _observer(interrupts) as observer:
         from kvw import engine
 
         written = engine.transcribe_many(path, settings.lang_code, observer)
@@ -436,7 +438,10 @@ def _duration(seconds: float) -> str:
 
 
 class _Plain:
-    """One line for a notice, for the start of a phase, and for an improvement."""
+    """One line for a notice, and for an improvement."""
+
+    def __init__(self, interrupts: "_Interrupts"):
+        self._interrupts = interrupts
 
     def __enter__(self) -> "_Plain":
         return self
@@ -451,11 +456,18 @@ class _Plain:
         self, name: str, n_generations: int, time_limit_s: float | None, clock: "Clock"
     ) -> None:
         self._name, self._limit = name, n_generations
+        self._interrupts.searching = True
 
     def step(self, step: "Step") -> None:
         if step.improved and not step.replayed and step.best is not None:
             at, where = _duration(step.generation.elapsed_s), f"{step.n_done}/{self._limit}"
             typer.echo(f"{at} {self._name} {where}: {_score(step.best.outcome)}")
+
+    def evaluating(self, is_evaluating: bool) -> None:
+        self._interrupts.evaluating = is_evaluating
+
+    def wants_to_stop(self) -> bool:
+        return self._interrupts.came
 
 
 class _Terminal:
@@ -464,8 +476,9 @@ class _Terminal:
     They appear with the first phase: a download before that shows a progress bar of its own.
     """
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Console, interrupts: "_Interrupts"):
         self._console = console
+        self._interrupts = interrupts
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -495,6 +508,7 @@ class _Terminal:
     def phase(
         self, name: str, n_generations: int, time_limit_s: float | None, clock: "Clock"
     ) -> None:
+        self._interrupts.searching = True
         self._live.start()
         self._clock, self._time_limit_s = clock, time_limit_s
         self._n_generations = n_generations
@@ -514,6 +528,12 @@ class _Terminal:
             self._best.plain = f"Best {_score(outcome)}"
             self._last.plain = f"Last accepted: {self._describe(step)}"
 
+    def evaluating(self, is_evaluating: bool) -> None:
+        self._interrupts.evaluating = is_evaluating
+
+    def wants_to_stop(self) -> bool:
+        return self._interrupts.came
+
     def _describe(self, step: "Step") -> str:
         return (
             f"{step.generation.phase} {step.n_done}, after {_duration(step.generation.elapsed_s)}"
@@ -530,25 +550,52 @@ class _Terminal:
         )
 
 
+class _Interrupts:
+    """Ctrl-C and SIGTERM while a job works.
+
+    Before the search begins they end the program. Then the first one lets the candidate under way
+    finish, and a second one drops it; while files are written, they wait.
+    """
+
+    def __init__(self) -> None:
+        self.searching = False
+        self.evaluating = False
+        self.came = False
+
+    def __enter__(self) -> "_Interrupts":
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, *_: object) -> None:
+        if self.evaluating if self.came else not self.searching:
+            raise KeyboardInterrupt
+        if not self.came:
+            self.came = True
+            typer.echo("Ending after this candidate; again to drop it.", err=True)
+
+
 @contextmanager
-def _observer() -> Iterator[Any]:
-    """Watches a job; where that is interrupted before there is anything to keep, says so."""
-    console = Console()
+def _interrupts() -> Iterator[_Interrupts]:
+    """Minds the signals; where one comes before there is anything to keep, says so and exits."""
     try:
-        with _Terminal(console) if console.is_terminal else _Plain() as observer:
-            yield observer
+        with _Interrupts() as interrupts:
+            yield interrupts
     except KeyboardInterrupt:
         typer.echo("Interrupted.", err=True)
         raise typer.Exit(_INTERRUPTED) from None
 
 
+def _observer(interrupts: _Interrupts) -> Any:
+    console = Console()
+    return _Terminal(console, interrupts) if console.is_terminal else _Plain(interrupts)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits; a `KvwError` becomes one sentence and exit code 2."""
-
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
     try:
         app(args=list(arguments) if arguments is not None else None)
     except KvwError as error:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from kvw import __version__, audio, voice
 from kvw.errors import RunError
 from kvw.files import write_json
-from kvw.objective import VoiceObjective
+from kvw.objective import Evaluation, Objective, VoiceObjective
 from kvw.optimizers import Optimizer, Outcome, Proposals, Walk
 from kvw.run import Run
 from kvw.score import Scorer
@@ -54,6 +54,16 @@ class Observer:
 
     def step(self, step: Step) -> None:
         """A generation ended."""
+
+    def evaluating(self, is_evaluating: bool) -> None:
+        """A generation's evaluation begins, or has ended.
+
+        In between, and only there, a KeyboardInterrupt drops what is under way and nothing else.
+        """
+
+    def wants_to_stop(self) -> bool:
+        """Asked before every generation: whether to end early, and keep what was found."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,22 @@ class Result:
     ended: str
 
 
+class _Watched(Objective):
+    """An objective whose evaluations an observer is told of."""
+
+    def __init__(self, objective: Objective, observer: Observer):
+        self._objective = objective
+        self._observer = observer
+
+    def evaluate(self, x: Vectors, best: Outcome | None) -> list[Evaluation]:
+        """What the objective says."""
+        self._observer.evaluating(True)
+        try:
+            return self._objective.evaluate(x, best)
+        finally:
+            self._observer.evaluating(False)
+
+
 class Cloning:
     """One run of the main job, new or resumed."""
 
@@ -108,6 +134,7 @@ class Cloning:
         self._best: Best | None = None
         self._saved: Best | None = None
         self._start: Best | None = None
+        self._interrupted = False
 
     def work(self) -> Result:
         """All phases, then the last files and the summary.
@@ -117,20 +144,23 @@ class Cloning:
         Raises:
             RunError: it was interrupted before one voice had a score.
         """
-        interrupted = False
         try:
             self._phases()
         except KeyboardInterrupt:
-            interrupted = True
+            self._interrupted = True
+            # It may have come between a generation's line in the journal and its telling: what is
+            # in the journal counts. Nothing is evaluated from here on.
+            self._run.reload()
+            self._phases()
         if self._best is None:
             raise RunError(
                 f"No voice has a score yet; go on with --resume {self._run.folder}"
-                if interrupted
+                if self._interrupted
                 else "Expected at least one voice that can be heard, and none could; "
                 "use other stock voices or another model"
             )
         self._save(self._best, None)
-        result = self._result(self._best, interrupted)
+        result = self._result(self._best)
         self._summarise(result)
         return result
 
@@ -139,6 +169,7 @@ class Cloning:
     def _phases(self) -> None:
         settings, stock = self._parts.settings, self._parts.stock
         given = self._parts.starting_voice
+        self._best = None
         if given is not None:
             self._propose("start", MixtureSpace([given]), [np.ones(1)])
         if given is None or settings.space == "full":
@@ -148,6 +179,8 @@ class Cloning:
                 self._interpolate()
             self._mean()
         start = self._start = self._start_of_walk()
+        if start is None:
+            return
         base = Voice("base", self._decode(start)[0])
         space = self._walk_space(base)
         self._best = Best("walk", np.zeros(space.dim), start.outcome)
@@ -220,22 +253,19 @@ class Cloning:
             for x, outcome in zip(generation.x, generation.outcomes, strict=True)
         }
 
-    def _start_of_walk(self) -> Best:
-        """The voice that was named, or the best so far."""
-        if self._parts.starting_voice is not None:
-            [generation] = self._run.of_phase("start")
+    def _start_of_walk(self) -> Best | None:
+        """The voice that was named, or the best so far; None where nothing has a score yet."""
+        given = self._parts.starting_voice
+        if given is None:
+            return self._best
+        for generation in self._run.of_phase("start"):
             if generation.outcomes[0].total is None:
                 raise RunError(
-                    f"Expected a starting voice that can be heard, and the speech of "
-                    f"{self._parts.starting_voice.name} is not finite or silent; use another"
+                    f"Expected a starting voice that can be heard, and what {given.name} speaks is "
+                    "silent or not finite; use another"
                 )
             return Best("start", np.ones(1), generation.outcomes[0])
-        if self._best is None:
-            raise RunError(
-                "Expected at least one stock voice that can be heard, and none could; "
-                "use other stock voices or another model"
-            )
-        return self._best
+        return None
 
     def _walk_space(self, base: Voice) -> Space:
         settings, stock = self._parts.settings, self._parts.stock
@@ -267,13 +297,13 @@ class Cloning:
             phase,
             space.name,
             optimizer,
-            objective,
+            _Watched(objective, self._observer),
             self._run,
             seed=settings.seed,
             clock=self._clock,
             best=self._best,
             max_generations=limit,
-            stop=self._is_time_over,
+            stop=self._is_over,
         ):
             self._best = step.best
             if step.best is not None and not step.replayed:
@@ -283,10 +313,12 @@ class Cloning:
                     self._write(step.best, step.product, Path("improvements", name), name)
             self._observer.step(step)
 
-    def _is_time_over(self) -> bool:
+    def _is_over(self) -> bool:
+        """Whether to evaluate nothing more."""
+        self._interrupted = self._interrupted or self._observer.wants_to_stop()
         limit = self._parts.settings.time_limit
         # One candidate is always evaluated: there must be something to give back.
-        return (
+        return self._interrupted or (
             limit is not None and bool(self._run.generations) and self._clock.elapsed_s() >= limit
         )
 
@@ -327,7 +359,7 @@ class Cloning:
         voice.save(found, path.with_suffix(".pt"))
         audio.save(path.with_suffix(".wav"), spoken)
 
-    def _result(self, best: Best, interrupted: bool) -> Result:
+    def _result(self, best: Best) -> Result:
         start = self._start or best
         walk = self._run.of_phase("walk")
         bar = _total(start.outcome)
@@ -338,7 +370,7 @@ class Cloning:
                 bar, n_accepted = total, n_accepted + 1
         settings = self._parts.settings
         limited = len(walk) >= settings.step_limit
-        ended = "interrupted" if interrupted else "step limit" if limited else "time limit"
+        ended = "step limit" if limited else "interrupted" if self._interrupted else "time limit"
         return Result(
             run=self._run,
             model_id=self._parts.model_id,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from kvw import __version__, audio, text, transcribe, voice
 from kvw.cloning import Cloning, Observer, Parts, Result
@@ -247,6 +248,7 @@ def _load(name: str, device: str, observer: Observer) -> models.Model:
     is_small = models.n_parameters(model.network) < _SMALL_NETWORK
     if device == "cpu" and is_small and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
+        threadpool_limits(1, user_api="blas")  # numpy's matrix products, in the features and mels
     return model
 
 

@@ -146,10 +146,19 @@ class Run:
             raise RunError(f"Expected the folder of a run, with a {_JOURNAL}, and got {folder}")
         run = cls(folder, _read_json(folder / _SETTINGS), _read_json(folder / _FACTS))
         run._take_lock()
-        run.generations, intact = _read_journal(folder / _JOURNAL)
-        if intact < (folder / _JOURNAL).stat().st_size:
-            os.truncate(folder / _JOURNAL, intact)
+        run.reload()
         return run
+
+    def reload(self) -> None:
+        """Reads the journal again, and drops a torn last line from it.
+
+        Raises:
+            RunError: another line is damaged.
+        """
+        journal = self.folder / _JOURNAL
+        self.generations, intact = _read_journal(journal)
+        if intact < journal.stat().st_size:
+            os.truncate(journal, intact)
 
     def close(self) -> None:
         """Gives the run free."""

@@ -188,14 +188,14 @@ def test_a_voice_is_spoken_by_its_own_model_and_no_other(stock, capfd):
     assert kvw("--test_voice", "bare.pt", "--model", "builtin", "--target_text", "Hello.") == 0
 
 
-def start(folder: Path, name: str, n_steps: int) -> subprocess.Popen:
+def start(folder: Path, name: str, n_steps: int, *more: object) -> subprocess.Popen:
     arguments = ["--target_audio", SPEECH, "--voice_folder", folder, "--output_name", name]
+    return launch(*arguments, "--step_limit", n_steps, *FAST, *more)
+
+
+def launch(*arguments: object) -> subprocess.Popen:
     return subprocess.Popen(
-        command(*arguments, "--step_limit", n_steps, *FAST),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -220,10 +220,12 @@ def test_killed_and_resumed_equals_never_killed(folder):
         wait_for_lines(killed / "journal.jsonl", 2, process)
         process.kill()
     for n_lines in (7, 10):
-        with subprocess.Popen(command("--resume", killed), stdout=subprocess.PIPE) as process:
+        with launch("--resume", killed) as process:
             wait_for_lines(killed / "journal.jsonl", n_lines, process)
             process.kill()
-    assert kvw("--resume", killed) == 0
+    with launch("--resume", killed) as process:
+        process.communicate()
+        assert process.returncode == 0
     with start(folder, "whole", 12) as process:
         process.communicate()
         assert process.returncode == 0
@@ -234,17 +236,33 @@ def test_killed_and_resumed_equals_never_killed(folder):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_a_run_with_its_best_voice_saved(folder, how):
+@pytest.mark.parametrize("n_signals", [1, 2])
+def test_ctrl_c_ends_a_run_with_its_best_voice_saved(folder, how, n_signals):
+    """Once lets the candidate under way finish, twice drops it; what is in the journal counts."""
     out = Path("out/stopped")
-    with start(folder, "stopped", 100_000) as process:
+    # A long text: the second signal comes while its candidate is under way.
+    with start(
+        folder, "stopped", 100_000, "--target_text", 5 * "Good morning to you all. "
+    ) as process:
         wait_for_lines(out / "journal.jsonl", 6, process)
-        process.send_signal(how)
+        for _ in range(n_signals):
+            process.send_signal(how)
+            time.sleep(0.05)
         said, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert error == ""
+    assert process.returncode == 130, error
+    assert error == "Ending after this candidate; again to drop it.\n"
     assert "interrupted" in said
     assert f"--resume {out}" in said
     best = voice.load(out / "best.pt")
     totals = [line["candidates"][0]["total"] for line in journal(out / "journal.jsonl")]
     assert best.provenance["score"]["total"] == max(t for t in totals if t is not None)
     assert json.loads((out / "summary.json").read_text())["ended"] == "interrupted"
+
+
+def test_ctrl_c_before_the_search_leaves_at_once(folder):
+    with start(folder, "early", 1) as process:
+        time.sleep(3)  # the command line is up by then, and the imports take longer
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert error == "Interrupted.\n"

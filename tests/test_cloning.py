@@ -160,6 +160,42 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(result, fold
     assert (third.n_steps, third.n_accepted) == (result.n_steps, result.n_accepted)
 
 
+def test_what_is_in_the_journal_counts_when_an_interruption_comes_right_after_it(
+    folder, tmp_path, monkeypatch
+):
+    """The worst moment: the line is on the disk, and nobody has been told of it."""
+    append = Run.append
+
+    def append_and_stop(self, *arguments):
+        append(self, *arguments)
+        if len(self.generations) == 1:  # the first candidate is the best so far
+            self.generations.pop()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "append", append_and_stop)
+    made = engine.make_voice(settings(folder), out=tmp_path)
+    assert made.ended == "interrupted"
+    assert made.n_evaluations == 1
+    best = voice.load(made.run.folder / "best.pt")
+    [line] = journal(made.run.folder)
+    assert best.provenance["score"]["total"] == line["candidates"][0]["total"]
+
+
+def test_an_observer_may_end_a_run(folder, tmp_path):
+    class Bored(Observer):
+        n_seen = 0
+
+        def step(self, step):
+            self.n_seen += 1
+
+        def wants_to_stop(self):
+            return self.n_seen >= 3
+
+    made = engine.make_voice(settings(folder), Bored(), out=tmp_path)
+    assert made.ended == "interrupted"
+    assert made.n_evaluations == 3
+
+
 def test_a_finished_run_goes_on_with_a_higher_limit_and_only_with_that(folder, tmp_path):
     run_folder = engine.make_voice(settings(folder, step_limit=2), out=tmp_path).run.folder
     more = engine.resume_voice(run_folder, {"step_limit": 4})
