@@ -568,7 +568,8 @@ class _Interrupts:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # Once interrupted, all that is left is to exit, with the code that says so.
+            signal.signal(number, signal.SIG_IGN if self.came else handler)
 
     def _handle(self, *_: object) -> None:
         if self.evaluating if self.came else not self.searching:
