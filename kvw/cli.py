@@ -444,6 +444,7 @@ class _Plain:
         self._interrupts = interrupts
 
     def __enter__(self) -> "_Plain":
+        self.notice("Loading …")
         return self
 
     def __exit__(self, *_: object) -> None:

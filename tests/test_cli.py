@@ -261,7 +261,8 @@ def test_ctrl_c_ends_a_run_with_its_best_voice_saved(folder, how, n_signals):
 
 def test_ctrl_c_before_the_search_leaves_at_once(folder):
     with start(folder, "early", 1) as process:
-        time.sleep(3)  # the command line is up by then, and the imports take longer
+        assert process.stdout is not None
+        assert process.stdout.readline() == "Loading …\n"
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
