@@ -7,7 +7,7 @@ interrupted (the best voice so far is saved).
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -480,6 +480,7 @@ class _Terminal:
     def __init__(self, console: Console, interrupts: "_Interrupts"):
         self._console = console
         self._interrupts = interrupts
+        interrupts.say = self.notice
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -562,6 +563,7 @@ class _Interrupts:
         self.searching = False
         self.evaluating = False
         self.came = False
+        self.say: Callable[[str], None] = lambda message: typer.echo(message, err=True)
 
     def __enter__(self) -> "_Interrupts":
         self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -577,7 +579,7 @@ class _Interrupts:
             raise KeyboardInterrupt
         if not self.came:
             self.came = True
-            typer.echo("Ending after this candidate; again to drop it.", err=True)
+            self.say("Ending after this candidate; again to drop it.")
 
 
 @contextmanager
