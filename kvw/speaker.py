@@ -77,9 +77,7 @@ class SpeakerEncoder:
         Raises:
             AudioError: the audio is empty, not finite or digital silence.
         """
-        speech = self._speech(audio)
-        embedding, partials, _ = self._encoder.embed_utterance(speech, return_partials=True)
-        return embedding, partials
+        return self._embed_speech(self._speech(audio))
 
     def speech_seconds(self, audio: npt.NDArray[np.floating[Any]]) -> float:
         """Returns how much of (n,) audio at 24 kHz the voice-activity detector leaves, in seconds.
@@ -110,13 +108,14 @@ class SpeakerEncoder:
         Raises:
             AudioError: there is less than 1 s of speech, or no sound at all.
         """
-        speech_s = self.speech_seconds(audio)
+        speech = self._speech(audio)
+        speech_s = len(speech) / self._sample_rate_hz
         if speech_s < MIN_SPEECH_S:
             raise AudioError(
                 f"Only {speech_s:.1f} s of speech was found, but at least {MIN_SPEECH_S:g} s is "
                 "needed; 20 to 30 s of one speaker are ideal."
             )
-        _, partials = self.embed_partials(audio)
+        _, partials = self._embed_speech(speech)
         if len(partials) < MIN_PARTIALS:
             return ()
         group_similarity, share = _split(partials)
@@ -126,6 +125,10 @@ class SpeakerEncoder:
             "It seems to hold more than one speaker (its two most different parts have a "
             f"similarity of {group_similarity:.2f}): keep only the parts of one of them.",
         )
+
+    def _embed_speech(self, speech: Vector) -> tuple[Vector, Vector]:
+        embedding, partials, _ = self._encoder.embed_utterance(speech, return_partials=True)
+        return embedding, partials
 
     def _speech(self, audio: npt.NDArray[np.floating[Any]]) -> Vector:
         """The audio as the encoder takes it: 16 kHz, level raised, long pauses cut."""

@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -272,15 +273,18 @@ def find_voice(text: str, stock: Callable[[], Sequence[Voice]]) -> Voice:
         VoiceError: no such file, name or blend.
     """
 
+    @cache  # a blend names several
+    def by_name() -> dict[str, Voice]:
+        return {voice.name: voice for voice in stock()}
+
     def find(name: str) -> Voice:
-        by_name = {voice.name: voice for voice in stock()}
-        if name not in by_name:
-            near = difflib.get_close_matches(name, by_name, n=3) or sorted(by_name)[:3]
+        if name not in by_name():
+            near = difflib.get_close_matches(name, by_name(), n=3) or sorted(by_name())[:3]
             raise VoiceError(
                 f"Expected a voice file, a stock voice or a blend such as a(2)+b(1), got {name!r}; "
                 f"stock voices are {', '.join(near)} and others"
             )
-        return by_name[name]
+        return by_name()[name]
 
     return resolve(text, find)
 

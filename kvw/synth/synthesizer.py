@@ -12,11 +12,9 @@ import torch
 from kokoro import KModel
 from numpy.typing import NDArray
 
+from kvw.audio import SAMPLE_RATE_HZ
 from kvw.errors import TextError
 from kvw.text import Phonemes
-
-# Kokoro's audio, fixed by its upsampling rates: 10 * 6 * 5 samples a half-frame of 12.5 ms.
-SAMPLE_RATE_HZ = 24_000
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ class Synthesizer:
     same for every voice, so that two voices differ by themselves alone.
     """
 
+    # Fixed by the upsampling rates: 10 * 6 * 5 samples a half-frame of 12.5 ms.
     sample_rate_hz = SAMPLE_RATE_HZ
 
     def __init__(self, network: KModel):
